@@ -63,7 +63,7 @@ test_refused = refusals(
         ],
         "^number of neurons: expected at least 1, got 0": init({**PARAMS, "w": RATES[:0], "c": RATES[:0]}),
         PICKS + "returns": picking(lambda p: (), lambda p: (p["c"], p["b"])),
-        PICKS + r"raises (KeyError\('out'\)|TypeError\()": picking(lambda p: p["out"], lambda p: 2 * p["c"]),
+        PICKS + r"(raises KeyError\('out'|computes with)": picking(lambda p: p["out"], lambda p: 2 * p["c"]),
         "^gradients, rates: expected one of them, got none": update(rates=None),
         "^gradients, rates: .*, got both": update(gradients=PARAMS),
         r"^rates: expected shape \[4\], got \[3\]": update(rates=RATES[:3]),

@@ -31,6 +31,8 @@ CHANGED = (
     lambda p, x: x @ p["w"][:, :1],
     lambda p, x: x @ p["w"] * p["w"][0],
 )
+# Of one entry, some numbers that are tried are positive.
+ABS, ONE = ll.Model(lambda p, x: x @ jnp.abs(p["w"])), ONES((1, 1))
 TIED = ll.Model(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T)
 
 
@@ -73,6 +75,7 @@ test_refused = refusals(
         r"^params: expected parameters that a single product uses directly, got 'w'": [
             lambda: de.fold(TIED, {"w": EYE}, rule_of(TIED).init(KEY, {"w": EYE}, X).layers, X),
             *(partial(de.fold, ll.Model(apply), W, LAYERS, X) for apply in CHANGED),
+            *(lambda n=n: de.fold(ABS, {"w": ONE}, {"w": de.State(ONE)}, ONES((n, 1))) for n in (1, 2, 3, 4)),
         ],
         r"^layers\['w'\]: expected no bias b": partial(de.fold, MODEL, W, {"w": de.State(EYE, ONES(3))}, X),
     },

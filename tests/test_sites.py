@@ -109,6 +109,15 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         w, x = lax.scan(step, (jnp.zeros((3, 3)), x), (p, jnp.arange(3)))[0]
         return jnp.tanh(x @ w)
 
+    def let_go(p, x):
+        """By a carry that is a parameter at first, and a constant from the first step on."""
+
+        def step(carry, w):
+            first, x = carry
+            return (jnp.zeros((3, 3)), jnp.tanh(x @ (first + w))), None
+
+        return lax.scan(step, (p[0], x), p.at[0].set(0.0))[0][1]
+
     def dressed(p, x):
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[0], x)
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[1], x)
@@ -118,7 +127,7 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return jnp.tanh(product(p[2], jnp.tanh(product(p[1], jnp.tanh(x @ p[0])))))
 
     stack, y = normal(3, 3, 3, 3), jnp.ones((6, 3))
-    models = (plain, looped, backwards, handed_on, dressed, of_the_user)
+    models = (plain, looped, backwards, handed_on, let_go, dressed, of_the_user)
     rules = [feedback_alignment(Model(f), squares) for f in models]
     found = [grads for _, _, grads, _ in updates(rules, KEY, stack, X, y)]
     for grads in found[1:]:

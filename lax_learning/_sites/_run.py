@@ -144,8 +144,8 @@ def _scan(
         (carried, carried_mates), (xs, x_mates, by_step) = carry, inputs
         args, mates = [*consts, *carried, *xs], [*const_mates, *carried_mates, *x_mates]
         results, others, emitted = execute(inner, args, mates, hooks, by_step | same)
-        pairs = zip(carried_mates, others, strict=False)  # kept only where the carry is a parameter
-        after = [None if before is None else mate for before, mate in pairs]
+        after = _filled(results[:number], others[:number])
+        after = [None if before is None else mate for before, mate in zip(carried_mates, after, strict=True)]
         return (results[:number], after), (results[number:], others[number:], emitted)
 
     options = equations.options(equation, equations.SCAN_OPTIONS)

@@ -54,7 +54,8 @@ class Population:
         try:
             picked = jax.tree.leaves(pick(self.tree))  # no operation is defined for a `Leaf`
         except (TypeError, LookupError, AttributeError) as error:
-            raise ValueError(f"charges: expected {PICKS}, got one that raises {error!r}") from error
+            got = "one that computes with leaves" if "Leaf" in str(error) else f"one that raises {error!r}"
+            raise ValueError(f"charges: expected {PICKS}, got {got}") from error
         others = [leaf for leaf in picked if getattr(leaf, "axis", None) is None]
         if others or not picked:
             got = ", ".join(getattr(leaf, "name", checks.describe(leaf)) for leaf in others) or "none"

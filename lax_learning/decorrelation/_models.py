@@ -182,7 +182,10 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     with jax.ensure_compile_time_eval():  # on random values, as the weights may be traced
         like, restore = jax.vjp(operands, [made_up(rng, leaf) for leaf in split.parameters])
         wanted = jax.tree.map(partial(made_up, rng), like)
-        is_restored = jax.tree.map(jnp.array_equal, operands(restore(wanted)[0]), wanted)
+        # Of both signs: `abs` changes one of them.
+        signs = (wanted, jax.tree.map(jnp.negative, wanted))
+        restored = (jax.tree.map(jnp.array_equal, operands(restore(of)[0]), of) for of in signs)
+        is_restored = jax.tree.map(jnp.logical_and, *restored)
     for i, (site, _, _) in sites.items():
         if isinstance(is_restored[i], Tracer):
             raise ValueError("params: expected concrete weights, got traced ones; fold outside of jit")
