@@ -18,7 +18,7 @@ from experiments import harness, reporting
 
 command_line = partial(harness.command_line, package="benchmarks")
 NOT_RESUMED = "nothing is written"
-"""What happens to the measurements of an interrupted run that cannot be resumed."""
+"""Message after the interruption of a benchmark that cannot be resumed."""
 
 
 def describe_machine() -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_layers_under_a_scan_learn_from_local_errors_as_the_same_layers_in_a_lis
 
 
 def test_feedback_of_a_mirror_is_on_average_the_parameter() -> None:
-    """However it is read: as it is, stacked, transposed, normalised, as a vector, behind a fixed leaf."""
+    """A parameter may be read as it is, stacked, transposed, normalised, as a vector, behind a fixed leaf."""
     shapes = {
         "fixed": (2,), "first": (2, 2), "kernel": (2, 2, 2, 3), "vector": (12,), "stacked": (2, 12, 12),
         "normalised": (12, 5), "transposed": (3, 5),

@@ -157,7 +157,7 @@ def vary_as(tree: Any, *others: Any) -> Any:
 
 
 def shard_as(array: Any, like: Any = None) -> Any:
-    """Shards an array like another one, or not at all, if the axes of the mesh are explicit."""
+    """Shards an array like another one, or replicates it, on a mesh with explicit axes."""
     spec = jax.P() if like is None else jax.typeof(like).sharding.spec
     is_sharded = any(spec) or any(jax.typeof(array).sharding.spec)
     return jax.sharding.reshard(array, spec) if is_sharded else array
